@@ -111,7 +111,7 @@ CALLS: dict[str, tuple[int, Callable[..., Any]]] = {
         ),
     ),
     "word_vectors": (3, lambda model, tokenizer, **options: word_vectors(model, tokenizer, TEXTS, **options)),
-    "evaluate": (2, lambda model, tokenizer, tasks, **options: evaluate(model, tokenizer, [tasks, tasks], **options)),
+    "evaluate": (2, lambda model, tokenizer, tasks, **options: evaluate(model, tokenizer, tasks, **options)),
 }
 
 
@@ -124,8 +124,9 @@ def test_functions_show_all_that_is_done_and_nothing_by_default(
     number, call = CALLS[name]
     options: dict[str, Any] = {"lang": "en"}
     if name == "evaluate":
-        options["tasks"] = tmp_path / "pairs.jsonl"
-        options["tasks"].write_text(PAIR, encoding="utf-8")
+        options["tasks"] = [tmp_path / "pairs.jsonl", tmp_path / "others.jsonl"]
+        for task in options["tasks"]:
+            task.write_text(PAIR, encoding="utf-8")
     expected = call(model, tokenizer, **options)
     assert tuple(capfd.readouterr()) == ("", "")
     result = call(model, tokenizer, progress=True, **options)
