@@ -108,6 +108,7 @@ def test_parquet_without_pyarrow_names_the_extra(tmp_path: Path, monkeypatch: py
         ("a.jsonl", b"[" * 100_000, "not JSON: "),
         ("a.jsonl", b"1" * 10_000, "not JSON"),
         ("a.jsonl", b'["text"]', "not a JSON object: list"),
+        ("a.jsonl", b'{"text": "a", "text": "b"}', "the key 'text' occurs twice"),
         ("a.jsonl", b'"text"', "not a JSON object: str"),
         ("a.jsonl", b'{"txt": "a"}', "there is no 'text'; the row has 'txt'"),
         ("a.jsonl", b"{}", "there is no 'text'; the row has none"),

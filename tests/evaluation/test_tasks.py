@@ -103,6 +103,7 @@ def test_older_suites_have_their_formulas_in_meta(tmp_path: Path) -> None:
         ("a.jsonl", b"\n[1, 2]", ", line 2", "Not a JSON object"),
         ("a.jsonl", b"[" * 100_000, ", line 1", "Not JSON"),
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", ", line 1", "Not JSON"),
+        ("a.jsonl", b'{"sentence_good": "a", "sentence_good": "b"}', ", line 1", "A key occurs twice"),
         ("a.jsonl", b'{"sentence_good": "a"}', ", line 1", "There is no 'sentence_bad'"),
         ("a.jsonl", json.dumps(pair(bad=None)).encode(), ", line 1", "'sentence_bad' is not text: NoneType"),  # type: ignore[arg-type]
         ("a.jsonl", rb'{"sentence_good": "\ud800", "sentence_bad": "b"}', ", line 1", "half a surrogate pair"),

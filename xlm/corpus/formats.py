@@ -13,7 +13,7 @@ import io
 import itertools
 import json
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import PurePath
@@ -250,7 +250,9 @@ def _parse_json(line: str, column: str, *, whole: bool) -> Record:
     if not line.strip():
         return None, "the line is empty, not a JSON object", None
     try:
-        values = json.loads(line)
+        values = json.loads(line, object_pairs_hook=each_key_once)
+    except KeyError as error:
+        return None, f"the key {error} occurs twice", None
     except json.JSONDecodeError as error:
         return None, f"not JSON: {error.msg} at character {error.pos + 1}", None
     except (ValueError, RecursionError) as error:
@@ -260,6 +262,18 @@ def _parse_json(line: str, column: str, *, whole: bool) -> Record:
     if column not in values:
         return None, f"there is no {column!r}; the row has {_listed(values)}", values if whole else None
     return (*checked_text(values[column], column), values if whole else None)
+
+
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of ``json.loads``, of which this is an ``object_pairs_hook``.
+
+    Raises:
+        KeyError: A key occurs twice; ``json.loads`` by itself would drop the first value.
+    """
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise KeyError(next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1))
+    return values
 
 
 def _table_lines(file: TextIO, name: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from xlm.corpus.files import STDIN, GzipReader, LocalFile
-from xlm.corpus.formats import checked_text, is_gzip
+from xlm.corpus.formats import checked_text, each_key_once, is_gzip
 from xlm.errors import InputError
 from xlm.evaluation.formula import Formula
 
@@ -221,7 +221,9 @@ def _check_names(names: list[str], where: str, what: str) -> None:
 
 def _parsed(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=each_key_once)
+    except KeyError as error:
+        raise InputError("a key occurs twice", where=where, found=error) from error
     except json.JSONDecodeError as error:
         line = f" of line {error.lineno}" if "\n" in text else ""
         raise InputError("not JSON", where=where, found=f"{error.msg} at character {error.colno}{line}") from error
